@@ -14,7 +14,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from ..errors import KernelError
-from ..kernel import GRACE, Kernel
+from ..kernel import Kernel, Stop
 from ..notebook import Recorder
 from ..protocol import Displays, Reply, Status
 from ..session import Execution
@@ -53,18 +53,12 @@ class AdoptedRun(Execution):
         self.until = until
         self.attaching = attaching
         self._interrupt_kernel, self._kill_kernel = interrupt, kill
-        loop = asyncio.get_running_loop()
-        self._stop_wanted: asyncio.Future[str] = loop.create_future()
-        self._kill_wanted: asyncio.Future[str] = loop.create_future()
-        self._patient = False
+        self._stop_wish = Stop()
+        self._kill_wanted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def interrupt(self, why: str = "interrupted", *, patient: bool = False) -> bool:
         """Stop the run in the same way as any other; False if it is over or being stopped."""
-        if self.task.done() or self._stop_wanted.done():
-            return False
-        self._patient = patient
-        self._stop_wanted.set_result(why)
-        return True
+        return not self.task.done() and self._stop_wish.want(why, patient=patient)
 
     async def kill(self, why: str) -> None:
         """End the run by ending its kernel, also while it is being stopped."""
@@ -74,35 +68,35 @@ class AdoptedRun(Execution):
 
     async def end(self) -> tuple[Reply, Kernel | None]:
         """Wait for the run to end, or stop it at its time limit; also returns a living kernel."""
-        limit = max(0.0, self.until - time.time()) if self.until else None
+        wanted, timer = self._stop_wish.wanted, None
+        if self.until:
+            loop, left = asyncio.get_running_loop(), max(0.0, self.until - time.time())
+            timer = loop.call_later(left, self._stop_wish.want, "timed out", "timeout")
         try:
-            await self._wait(limit, self._stop_wanted)
+            events: list[asyncio.Future[Any]] = [self.attaching, self._kill_wanted, wanted]
+            await asyncio.wait(events, return_when="FIRST_COMPLETED")
             if self.attaching.done():
                 return self._reply("interrupted", ())
             if self._kill_wanted.done():
                 return await self._kill((self._kill_wanted.result(), "killed"))
-            stopped = self._stop_wanted.done()
-            actions = [self._stop_wanted.result() if stopped else "timed out"]
-            return await self._stop(actions, "interrupted" if stopped else "timeout")
+            status, why = wanted.result()
+            return await self._stop([why], status)
         finally:
+            if timer is not None:
+                timer.cancel()
             self.attaching.cancel()  # a no-op once it is done
 
     async def _stop(self, actions: list[str], status: Status) -> tuple[Reply, Kernel | None]:
         for words in ("interrupted", "interrupted again"):
             actions.append(words)
             await self._interrupt_kernel()
-            await self._wait(None if self._patient else GRACE)
+            await self._stop_wish.grace(self.attaching, self._kill_wanted)
             if self.attaching.done():
                 return self._reply(status, tuple(actions))
             if self._kill_wanted.done():
                 return await self._kill((self._kill_wanted.result(), "killed"))
         actions.append("killed, since it ignored the interrupts")
         return await self._kill(tuple(actions), status)
-
-    async def _wait(self, seconds: float | None, *others: asyncio.Future[str]) -> None:
-        """Wait until the run is over, its kernel is to be killed, or something else happens."""
-        events: list[asyncio.Future[Any]] = [self.attaching, self._kill_wanted, *others]
-        await asyncio.wait(events, timeout=seconds, return_when="FIRST_COMPLETED")
 
     async def _kill(
         self, actions: tuple[str, ...], status: Status = "dead"

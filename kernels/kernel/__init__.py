@@ -4,9 +4,9 @@ Knows nothing of sessions and notebooks.
 """
 
 from .kernel import Kernel
-from .run_end import GRACE
+from .run_end import Stop
 
 __all__ = [
-    "GRACE",
     "Kernel",
+    "Stop",
 ]

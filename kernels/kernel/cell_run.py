@@ -14,7 +14,7 @@ from ..process_tree import Listener
 from ..protocol import Message, OnQuestion, Outputs, Reply, Status, ends_kernel, reply_of
 from .joining import run_in_turn, stop_in_turn
 from .project_files import ProjectFiles
-from .run_end import last_output, stop_run
+from .run_end import Stop, last_output, stop_run
 
 if TYPE_CHECKING:
     from .kernel import Kernel
@@ -47,19 +47,13 @@ class CellRun:
         self._kernel, self._files, self._outputs = kernel, files, outputs
         self._timeout, self._on_question = timeout, on_question
         self.listened: Sequence[Listener] = ()
-        loop = asyncio.get_running_loop()
-        self._stop: asyncio.Future[tuple[Status, str]] = loop.create_future()
-        self._patient = False  # whether it may take its time to stop
+        self._stop = Stop()
         self._timers: list[asyncio.TimerHandle] = []
         self._notices: list[str] = []
 
     def interrupt(self, why: str, status: Status = "interrupted", *, patient: bool = False) -> bool:
-        """Stop it, as a timeout does; False if it is being stopped already."""
-        if self._stop.done():
-            return False
-        self._patient = patient
-        self._stop.set_result((status, why))
-        return True
+        """Stop it, as a timeout does; False if it is being stopped already, as urgently."""
+        return self._stop.want(why, status, patient=patient)
 
     async def run(self, code: str, request: dict[str, Any]) -> Reply:
         """Run it to its end.
@@ -86,7 +80,7 @@ class CellRun:
 
         asking = loop.call_later(QUESTIONS_DELAY, relay)
         try:
-            events: list[asyncio.Future[Any]] = [ending, death, self._stop]
+            events: list[asyncio.Future[Any]] = [ending, death, self._stop.wanted]
             await asyncio.wait(events, return_when="FIRST_COMPLETED")
             return await self._reply(ending, death)
         finally:
@@ -107,13 +101,13 @@ class CellRun:
             self._timers.append(loop.call_later(self._timeout, self.interrupt, why, "timeout"))
 
     def _work(self, code: str, request: dict[str, Any]) -> Coroutine[Any, Any, Message]:
-        kernel, exchange = self._kernel, self._kernel.exchange
+        kernel, exchange, stop = self._kernel, self._kernel.exchange, self._stop.wanted
         if kernel.joined is not None:  # its time begins when the kernel begins it
             joined, limit = kernel.joined, self._limit
-            return run_in_turn(exchange, joined, code, self._outputs, self._stop, limit)
+            return run_in_turn(exchange, joined, code, self._outputs, stop, limit)
         if self._files is None:
-            return exchange.run(code, request, self._outputs, self._stop)
-        return self._files.run(code, request, self._outputs, self._stop, self._notices)
+            return exchange.run(code, request, self._outputs, stop)
+        return self._files.run(code, request, self._outputs, stop, self._notices)
 
     async def _reply(
         self, ending: asyncio.Task[Message], death: asyncio.Future[int | None]
@@ -122,20 +116,18 @@ class CellRun:
         kernel = self._kernel
         actions: list[str] = []
         if not ending.done() and not death.done():
-            why, self.listened = self._stop.result()[1], await kernel.listeners()
+            self.listened = await kernel.listeners()
             if kernel.joined is not None:
                 actions, unended = await stop_in_turn(
-                    why, kernel.exchange, kernel.joined, ending, death, patient=self._patient
+                    self._stop, kernel.exchange, kernel.joined, ending, death
                 )
                 if unended:
                     self._notices.append(unended)
-                    status, notices = self._stop.result()[0], self._all_notices()
+                    status, notices = self._stop.wanted.result()[0], self._all_notices()
                     return Reply(status, actions=tuple(actions), notices=notices)
             else:
-                actions = await stop_run(
-                    why, kernel.process, kernel.client, ending, death, patient=self._patient
-                )
-        stopped = self._stop.result()[0] if self._stop.done() and actions else None
+                actions = await stop_run(self._stop, kernel.process, kernel.client, ending, death)
+        stopped = self._stop.wanted.result()[0] if actions else None
         if not ending.done():
             return await self._dead(ending, death, stopped, actions)
         reply = ending.result()

@@ -14,7 +14,7 @@ from typing import Any
 from ..joined import JoinedKernel
 from ..protocol import Message, Outputs
 from .exchange import Exchange
-from .run_end import GRACE
+from .run_end import Stop
 
 ASK_INTERVAL = 0.5  # seconds between questions while a kernel that is joined does not answer
 NOT_RUN = "None of it ran: another client's cell was running in the kernel."
@@ -100,19 +100,17 @@ async def run_in_turn(
 
 
 async def stop_in_turn(
-    why: str,
+    stop: Stop,
     exchange: Exchange,
     process: JoinedKernel,
     ending: asyncio.Task[Message],
     death: asyncio.Future[int | None],
-    *,
-    patient: bool = False,
 ) -> tuple[list[str], str]:
     """Withdraw our cell if it has not begun; interrupt it if it runs; never kill.
 
-    Returns `why` and what was done, in words, and what to say of a cell that has not ended.
+    Returns why and what was done, in words, and what to say of a cell that has not ended.
     """
-    traffic, actions = process.traffic, [why]
+    traffic, actions = process.traffic, [stop.wanted.result()[1]]
     if traffic.waits:
         await process.interrupt()  # an earlier cell of ours may be what this one waits for
         return actions, NOT_RUN
@@ -120,12 +118,11 @@ async def stop_in_turn(
         traffic.unwanted.add(traffic.pending)
         exchange.give_up_on(traffic.pending)
         return actions, QUEUED
-    ends: list[asyncio.Future[Any]] = [ending, death]
     for words in ("interrupted", "interrupted again"):
         actions.append(words)
         await process.interrupt(again=words == "interrupted again")
         exchange.client.kernel_info()  # see `stop_run`
-        await asyncio.wait(ends, timeout=None if patient else GRACE, return_when="FIRST_COMPLETED")
+        await stop.grace(ending, death)
         if ending.done() or death.done():
             return actions, ""
     exchange.give_up_on(traffic.running)

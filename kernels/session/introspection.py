@@ -50,3 +50,4 @@ async def looked_into(session: Session) -> AsyncIterator[None]:
         session.recovery.run_ended()
         yield
     session.recovery.copy_soon()
+    session.tell_idle()  # a run that ended meanwhile found the session busy

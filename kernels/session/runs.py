@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 QUEUE_MOST = 100  # max runs queued in one session
 KEEP = 100  # max runs per session whose outputs stay in memory for `read_output`
 STDIN_KEPT = 100_000  # max characters of a script's stdin recorded in the notebook, for reruns
+NOT_RUN = "None of it ran."
 KEEP_SIZE = 12_000_000  # max total bytes of outputs of the runs kept in memory
 
 
@@ -106,6 +107,8 @@ class Execution:
         self._question: Question | None = None
         self._asking: asyncio.Future[None] | None = None  # ends a wait at a question
         self._kernel: Kernel | None = None
+        self._enters = False  # whether its kernel is entering its folder, and runs nothing yet
+        self._unwanted = ""  # why it was stopped meanwhile
         self.on_start: Callable[[], None] = lambda: None
         if program is not None:
             self.cell.metadata["rmi_agent"] = facts = NotebookNode(program.facts)
@@ -163,6 +166,9 @@ class Execution:
             return False
         if self._kernel is None:
             return self.task.cancel()
+        if self._enters:
+            is_news, self._unwanted = not self._unwanted, self._unwanted or why
+            return is_news
         stops = self._kernel.interrupt(why, patient=patient)
         if stops and self._question is not None:
             self._question.withdraw()
@@ -201,7 +207,11 @@ class Execution:
         self._kernel = kernel
         try:
             if self._folder is not None:
+                self._enters = True
                 await kernel.enter(self._folder)
+                self._enters = False
+            if self._unwanted:
+                return Reply("interrupted", actions=(self._unwanted,), notices=(NOT_RUN,))
             if self.program is None:
                 source = self.cell.source
                 return await kernel.run_cell(source, self.outputs, timeout, self._ask)
@@ -209,6 +219,7 @@ class Execution:
             return await kernel.run_program(self.program, self.outputs, timeout, asked)
         finally:
             self._kernel = self._question = None
+            self._enters = False
 
 
 class RunQueue:

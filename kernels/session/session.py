@@ -259,6 +259,9 @@ class Session:
         """Write the title once no cell runs."""
         async with self.runs.turn:
             await self._record.write_title()
+        if self.recovery.copy is None:
+            self.recovery.copy_soon()
+        self.tell_idle()  # a run that ended meanwhile found the session busy
 
     # -- interrupt, restart, close
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels.cluster import adopted_run
 from rmi_agent.kernels.cluster.adopted_run import AdoptedRun
-from rmi_agent.kernels.kernel import Kernel
+from rmi_agent.kernels.kernel import Kernel, run_end
 from rmi_agent.kernels.notebook import Recorder
 from rmi_agent.kernels.protocol import Displays, Reply, new_cell
 
@@ -70,7 +69,7 @@ async def test_a_kill_ends_the_kernel_without_an_interrupt(tmp_path: Path) -> No
 async def test_a_patient_interrupt_is_the_only_one_until_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adopted_run, "GRACE", 0.0)
+    monkeypatch.setattr(run_end, "GRACE", 0.0)
     adopted = Adopted(tmp_path)
     assert adopted.run.interrupt("was interrupted by its user", patient=True)
     async with asyncio.timeout(5):
@@ -83,10 +82,25 @@ async def test_a_patient_interrupt_is_the_only_one_until_a_kill(
     assert (await adopted.reply()).actions == ("was killed by its user", "killed")
 
 
+async def test_a_patient_interrupt_becomes_urgent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_end, "GRACE", 0.0)
+    adopted = Adopted(tmp_path)
+    assert adopted.run.interrupt("was interrupted by its user", patient=True)
+    async with asyncio.timeout(5):
+        await adopted.interrupted.wait()
+    assert not adopted.run.interrupt("once more", patient=True)
+    assert adopted.run.interrupt("its session is closed")
+    assert not adopted.run.interrupt("its session is closed")
+    assert (await adopted.reply()).state == "lost"
+    assert adopted.asked == ["interrupt", "interrupt", "kill"]
+
+
 async def test_code_that_ignores_two_interrupts_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adopted_run, "GRACE", 0.0)
+    monkeypatch.setattr(run_end, "GRACE", 0.0)
     adopted = Adopted(tmp_path)
     assert adopted.run.interrupt("stopped") and not adopted.run.interrupt("again")
     reply = await adopted.reply()

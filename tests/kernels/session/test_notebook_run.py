@@ -10,7 +10,7 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from rmi_agent.kernels import NotebookRun, Run, Session, Sessions, steps_of
+from rmi_agent.kernels import Kernel, NotebookRun, Run, Session, Sessions, steps_of
 from rmi_agent.kernels.notebook import Recorder, recover
 from rmi_agent.kernels.notebook.recovery import pid_file
 
@@ -53,6 +53,32 @@ async def test_displays_of_earlier_cells_are_updated_in_the_record(session: Sess
     nbformat.validate(notebook)
     (shown,) = (output for one in notebook.cells for output in one.get("outputs", ()))
     assert shown.data["text/plain"] == "'after'"
+
+
+async def test_a_stop_that_comes_while_its_kernel_enters_the_folder_counts(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cell(session, "x = 1")
+    entering, entered = asyncio.Event(), asyncio.Event()
+    enter = Kernel.enter
+
+    async def enter_slowly(kernel: Kernel, folder: Path) -> None:
+        entering.set()
+        await entered.wait()
+        await enter(kernel, folder)
+
+    monkeypatch.setattr(Kernel, "enter", enter_slowly)
+    series = started(session, "x = 2", "x = 3")
+    await entering.wait()
+    stopped = session.interrupt()
+    assert stopped is not None
+    assert session.interrupt() is None
+    entered.set()
+    run = await stopped.task
+    assert (run.status, run.state) == ("interrupted", "kept")
+    assert "None of it ran." in run.notices
+    await series.task
+    assert value(await cell(session, "x")) == "1"
 
 
 async def test_a_session_that_is_closed_records_no_more(sessions: Sessions) -> None:

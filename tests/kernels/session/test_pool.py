@@ -25,6 +25,7 @@ from rmi_agent.kernels import (
     Sessions,
 )
 from rmi_agent.kernels.protocol import Outputs
+from rmi_agent.kernels.session.introspection import looked_into
 
 from tests.conftest import cell, kernel_env, launch, policy, value
 from tests.kernels.fork.plain import is_forked
@@ -584,3 +585,28 @@ async def test_an_owner_who_stays_away_leaves_no_process_and_no_folder(
             await until(lambda: not any(runtime.iterdir()))
         again = await opened.open("alice")
         assert value(await cell(again, "1 + 1")) == "2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held_by", ["its title", "a look"])
+async def test_a_session_that_was_held_when_its_run_ended_makes_room(
+    tmp_path: Path, held_by: str
+) -> None:
+    async with Sessions(
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=1, room_timeout=20
+    ) as sessions:
+        session = await sessions.open()
+        await cell(session, "import time; x = 1")
+        running = session.submit_cell("time.sleep(1)")
+        while not session.running:
+            await asyncio.sleep(0.01)
+        session.set_title("named meanwhile")
+
+        async def look() -> None:
+            async with looked_into(session):
+                await asyncio.sleep(0.2)
+
+        holding = asyncio.create_task(session.write_title() if held_by == "its title" else look())
+        async with asyncio.timeout(10):
+            assert (await sessions.open()) is not session
+        await asyncio.gather(holding, running.task)
