@@ -17,8 +17,9 @@ from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
-from ..process import KernelProcess
-from ..protocol import PARTS, Message, OnQuestion, Outputs, Question, in_parts, new_cell, pages
+from ..plurals import counted
+from ..process import KernelProcess, SocketProcess
+from ..protocol import PARTS, Message, OnQuestion, Outputs, Question, in_parts, pages
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ INTERRUPTS = 5  # max interrupts sent to a completion or inspection that exceeds
 LOOKUP_TIMEOUT = 1.0  # max seconds for a completion or inspection
 WATCH_DELAY = 0.05  # seconds from a request until its reply is watched for without an idle status
 SLICE = 0.01  # max seconds of reading messages without yielding to other tasks
+LATE_MOST = 4_000_000  # max characters of output that are kept for the next run
 PROMPT_MOST = 10_000  # max characters of a question's prompt
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
@@ -55,6 +57,8 @@ class Exchange:
         self._heard = 0.0  # when the last message arrived on iopub
         # The ids of the latest requests whose messages must not appear in a cell.
         self._unshown = deque[str](maxlen=100)
+        self._late: list[Message] = []  # output that came while nothing of the user's ran
+        self._late_size = self._left_out = 0  # its characters; number of its messages dropped
         self._unverified = 0  # consecutive messages with a bad signature
         self._dropped = 0  # number of unreadable messages
 
@@ -98,7 +102,9 @@ class Exchange:
         """
         message = self.client.session.msg("fork_request", {"for_death": for_death})
         self.client.shell_channel.send(message)
-        return dict((await self.reply_to(str(message["header"]["msg_id"])))["content"])
+        sent = str(message["header"]["msg_id"])
+        async with self._keeping_late(sent):  # no status follows
+            return dict((await self.reply_to(sent))["content"])
 
     async def look_up(self, request: str) -> dict[str, Any]:
         """Wait for the answer to a completion or inspection request; empty if none arrives in time.
@@ -111,21 +117,70 @@ class Exchange:
             await asyncio.wait({answer}, timeout=LOOKUP_TIMEOUT)
             for _ in range(INTERRUPTS):
                 if not answer.done():  # interrupt it to free the kernel
-                    await self._process.interrupt()
+                    await self._interrupt_alone()
                     await asyncio.wait({answer}, timeout=0.2)
             return dict(answer.result()["content"]) if answer.done() else {}
         finally:
             answer.cancel()
+
+    async def _interrupt_alone(self) -> None:
+        """Interrupt the kernel; not what earlier cells have started in its group, if possible."""
+        if isinstance(self._process, SocketProcess):
+            self._process.interrupt_alone()
+        else:
+            await self._process.interrupt()
 
     def give_up_on(self, request: str) -> None:
         """Show nothing of what a run still outputs: it goes on, and its result was given."""
         self._unshown.append(request)
 
     async def _answer_to(self, request: str) -> Message:
-        reply = await self.reply_to(request)
         # IPython prints errors of the lookup, which must not appear in a cell.
-        await self.until_idle(request, Outputs(new_cell()))
+        async with self._keeping_late(request) as idle:
+            reply = await self.reply_to(request)
+            await idle
         return reply
+
+    @contextlib.asynccontextmanager
+    async def _keeping_late(self, request: str) -> AsyncIterator[asyncio.Task[None]]:
+        """Keep for the next run what arrives on iopub, except the request's own, until it is idle.
+
+        A kernel whose output nobody takes would not answer.
+        """
+        idle = asyncio.create_task(self._keep_late(request))
+        try:
+            yield idle
+        finally:
+            idle.cancel()
+            await asyncio.wait({idle})
+            if not idle.cancelled():
+                idle.result()
+
+    async def _keep_late(self, request: str) -> None:
+        while True:
+            message = await self._receive(self.client.get_iopub_msg)
+            parent = message["parent_header"].get("msg_id")
+            if parent == request:
+                if message["content"].get("execution_state") == "idle":
+                    return
+            elif parent in self._unshown or self._is_of_others(message):
+                continue
+            elif message["header"]["msg_type"] != "status":
+                self._late_size += size_of(message)
+                if self._late_size <= LATE_MOST:
+                    self._late.append(message)
+                else:
+                    self._left_out += 1
+
+    async def _fold_late(self, outputs: Outputs) -> None:
+        """Fold what has come since the last run, as if it came now."""
+        late, left_out = self._late, self._left_out
+        self._late, self._late_size, self._left_out = [], 0, 0
+        for message in late:
+            await self._fold(message, outputs)
+        if left_out:
+            words = counted(left_out, "message")
+            outputs.stream("stderr", f"[Left out: {words} that came while nothing ran.]\n")
 
     # -- answers
 
@@ -142,6 +197,7 @@ class Exchange:
         """
         self._yielded = time.monotonic()
         sent = self.send(code, request)
+        await self._fold_late(outputs)
         replied: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         async with self._watched(sent, replied):
             await self.until_idle(sent, outputs)
@@ -170,8 +226,10 @@ class Exchange:
             outputs: receives what arrives meanwhile, but not the code's own errors and status.
         """
         sent = self.send(code, request, silent=True)
+        if outputs is None:
+            return await self._answer_to(sent)
         reply = await self.reply_to(sent)
-        await self.until_idle(sent, Outputs(new_cell()) if outputs is None else outputs, ours=True)
+        await self.until_idle(sent, outputs, ours=True)
         return reply
 
     @contextlib.asynccontextmanager
@@ -309,3 +367,11 @@ class Exchange:
         self._dropped += 1
         if self._dropped & (self._dropped - 1) == 0:
             log.warning("Unreadable kernel messages dropped: %s; %.200s", self._dropped, error)
+
+
+def size_of(message: Message) -> int:
+    """About how many characters an output message has."""
+    content = message["content"]
+    data = content.get("data")
+    values = [*content.values(), *(data.values() if isinstance(data, dict) else ())]
+    return sum(len(value) for value in values if isinstance(value, str))

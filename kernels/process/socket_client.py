@@ -164,6 +164,13 @@ class Link(asyncio.Protocol):
             sent = socket.send_fds(end, [data], descriptors)
         self._transport.write(data[sent:])
 
+    def discard(self) -> None:
+        """Drop what arrives from now on: a kernel whose output nobody takes would not end."""
+        self.channels, self._queued = {}, 0
+        if self._paused and self._transport is not None and not self.closed.done():
+            self._paused = False
+            self._transport.resume_reading()
+
     def end_requests(self) -> None:
         """Say that no more requests come: the kernel then ends as it would by itself."""
         if self._transport is not None and not self.closed.done():

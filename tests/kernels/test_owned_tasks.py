@@ -35,6 +35,7 @@ OWNED = {
     ("kernels/kernel/cell_run.py", "run"): 2,  # cancelled and awaited in `finally`
     ("kernels/kernel/cell_run.py", "relay"): 1,  # the same
     ("kernels/kernel/exchange.py", "begin"): 1,  # its error is raised; cancelled in `finally`
+    ("kernels/kernel/exchange.py", "_keeping_late"): 1,  # the same
     ("kernels/kernel/joining.py", "get_joined"): 2,  # results are taken; cancelled in `finally`
     ("kernels/session/checkpoints.py", "keep"): 1,  # its callback sees the copy's end
     ("kernels/kernel/set_up.py", "unless_dead"): 2,  # results are taken; cancelled in `finally`
