@@ -180,12 +180,14 @@ class Template:
         Returns:
             The request, in a kernel's process.
         """
+        line, waiting = self.line.fileno(), select.poll()  # `select` refuses high descriptors
+        for descriptor in (self.wakeup, line):
+            waiting.register(descriptor, select.POLLIN)
         while True:
             if self.retired and not self.kernels:
                 self.end()
-            line = self.line.fileno()
-            readable, _, _ = select.select([self.wakeup, line], [], [], timeout)
-            # Here alone: `select` would wait on if the handler of a signal had read what wakes it.
+            readable = dict(waiting.poll(None if timeout is None else timeout * 1000))
+            # Here alone: `poll` would wait on if the handler of a signal had read what wakes it.
             with contextlib.suppress(BlockingIOError):
                 while os.read(self.wakeup, 4096):
                     pass
@@ -199,6 +201,8 @@ class Template:
                     self.end()
                 elif command == RETIRE:
                     self.retired = True
+                elif not descriptors:
+                    self.report(refused="no descriptor has arrived: too many are open")
                 elif command == ADOPT:
                     self.adopt(*descriptors)
                 elif request := self.fork(*descriptors):
@@ -210,24 +214,24 @@ class Template:
         """Fork a kernel for a connection; returns the request in the kernel's process."""
         connection = socket.socket(fileno=number)
         connection.settimeout(RECEIVE_TIMEOUT)
-        request = None
+        request, pid = None, -1
         try:
+            if len(streams) < STREAMS:
+                raise EOFError("descriptors are missing: too many are open")
             if self.packages.have_changed():
                 self.report(stale=True)  # a package was installed since; our modules may be old
             elif not self.retired:
                 request = receive(connection)
+                self.forking = True
+                pid = forked()  # may find too many processes: those that there are go on
         except (OSError, ValueError, EOFError) as error:
             self.report(refused=repr(error))
-        if request is None:
+        if request is None or pid < 0:
+            self.forking = False
             connection.close()
             for stream in streams:
                 os.close(stream)
             return None
-        self.forking = True
-        with warnings.catch_warnings():
-            # It warns of native threads, of OpenBLAS and others, which can cope with a fork.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
         if pid == 0:
             try:
                 self.become(request, streams, connection)
@@ -328,6 +332,16 @@ class Template:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     kill(pid, signal.SIGKILL)
         os._exit(0)
+
+
+def forked() -> int:
+    """Fork, as `os.fork` does, without its warning.
+
+    It warns of native threads, of OpenBLAS and others, which can cope with a fork.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def receive(connection: socket.socket) -> Request:

@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Any
 
-GRACE = 2.0  # max seconds that a command may take to end after an interrupt
+GRACE = 1.5  # max seconds that a command may take to end after an interrupt: less than a cell
 LENT_PIP = "RMI_AGENT_LENT_PIP"  # arguments for Python by which it runs the server's pip
 POLL = 0.05  # seconds between checks whether a command has ended
 READ = 65_536  # max bytes of a command's output to read at once
@@ -63,7 +63,7 @@ def run_command(command: str) -> int:
         os.close(terminal)
     try:
         print_output(reading, process)
-    except KeyboardInterrupt:
+    except BaseException:  # KeyboardInterrupt, or whatever a handler of the user's raises
         end(process)
         raise
     finally:
@@ -104,10 +104,11 @@ def open_terminal() -> tuple[int, int]:
 def print_output(reading: int, process: subprocess.Popen[bytes]) -> None:
     """Print what a command writes until it ends; what it leaves running may keep the terminal."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    waiting = select.poll()  # `select.select` refuses high descriptors
+    waiting.register(reading, select.POLLIN)
     ended = False
     while True:
-        readable, _, _ = select.select([reading], [], [], 0 if ended else POLL)
-        if readable:
+        if waiting.poll(0 if ended else POLL * 1000):
             try:
                 data = os.read(reading, READ)
             except OSError:  # nobody has the terminal any more
@@ -123,9 +124,19 @@ def print_output(reading: int, process: subprocess.Popen[bytes]) -> None:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Interrupt a command and all that it has started; kill what ignores that."""
-    for number in (signal.SIGINT, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
+    try:
+        signal_group(process, signal.SIGINT)
         deadline = time.monotonic() + GRACE
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(POLL)
+    finally:  # whatever interrupts this, such as the next SIGINT
+        if process.poll() is None:
+            signal_group(process, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+
+
+def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to a command and all that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

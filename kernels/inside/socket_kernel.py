@@ -37,6 +37,9 @@ CONTROL_THREAD = "Control"  # ipykernel asks for this name
 KernelBase: Any = IPythonKernel  # whose annotations are for ZMQ's streams
 
 
+ANSWER_POLL = 100  # max milliseconds between looks for an answer that another thread may receive
+
+
 class SocketKernel(KernelBase):  # type: ignore[misc]
     """ipykernel's kernel, which reads its requests from a socket in its main thread."""
 
@@ -69,6 +72,7 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
     def attach(self, wire: socket.socket, control: socket.socket, key: bytes) -> None:
         """Take over the sockets, in the kernel's own process."""
         self._wire, self._control = Wire(wire), Wire(control)
+        self._receiving = threading.Lock()
         session = self.session
         session.key, session.pid = key, os.getpid()
         session.session = self.ident = str(uuid.uuid4())
@@ -178,11 +182,18 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
         self._loop.stop()
 
     def _readable(self) -> None:
-        if (arrived := uninterrupted(self._wire.receive)) is None:
-            self._end()
-        else:
-            self._sort(arrived)
+        if uninterrupted(self._receive):
             self._handle_waiting()
+        else:
+            self._end()
+
+    def _receive(self) -> bool:
+        """Sort what has arrived; False if the server has closed its end."""
+        with self._receiving:  # a thread that waits for an answer does it as well
+            if (arrived := self._wire.receive()) is None:
+                return False
+            self._sort(arrived)
+        return True
 
     def _sort(self, arrived: list[Message]) -> None:
         for channel, parts in arrived:
@@ -267,15 +278,16 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
         self._answers.clear()
         waiting = select.poll()  # `select.select` refuses high descriptors
         waiting.register(self._wire.end, select.POLLIN)
+        # Beside the event loop, which may be the one that receives the answer.
+        beside = threading.current_thread() is not threading.main_thread()
         content = {"prompt": prompt, "password": password}
         self.session.send(self.stdin_socket, "input_request", content, parent, ident=ident)
         try:
             while (value := self._answer()) is None:
                 # SIGINT raises while we wait, but never with bytes in hand.
-                waiting.poll()
-                if (arrived := uninterrupted(self._wire.receive)) is None:
+                waiting.poll(ANSWER_POLL if beside else None)
+                if not uninterrupted(self._receive):
                     os._exit(0)  # the server has gone
-                self._sort(arrived)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("Interrupted by user") from None
         finally:

@@ -12,6 +12,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec
 
 from ..addresses import RemoteKernel
+from ..errors import reason
 from ..process_tree import Family, memory_of, new_mark, remove
 from .kernel_process import SetUp, describe_exit
 from .launch import Launch
@@ -86,13 +87,21 @@ class ProcessHere:
     async def _refresh_family(self) -> None:
         """Find all its processes while it still exists to trace them by."""
         if self.family is not None:
-            await asyncio.to_thread(self.family.refresh)
+            try:
+                await asyncio.to_thread(self.family.refresh)
+            except OSError as error:  # too many open files: those that are known are ended
+                log.warning("A kernel's processes can't be looked for: %s", error)
 
     async def _sweep(self) -> None:
         """Kill what is left of it: descendants, its process group, daemons, shared memory."""
         if (family := self.family) is None:
             return
-        self.left_running = tuple(await asyncio.to_thread(family.end, self.mark))
+        try:
+            self.left_running = tuple(await asyncio.to_thread(family.end, self.mark))
+        except OSError as error:
+            self.left_running = (
+                f"What the kernel had started may go on: it can't be looked for ({reason(error)}).",
+            )
         for words in self.left_running:
             if words not in self._logged:
                 log.warning("%s", words)

@@ -220,6 +220,12 @@ class SocketProcess(ProcessHere):
         if self._provisioner is not None and not self._exit_code.done():
             await self._provisioner.send_signal(signal.SIGINT)
 
+    def interrupt_alone(self) -> None:
+        """Send SIGINT to the kernel, but to nothing that it has started."""
+        if self.pid is not None and not self._exit_code.done():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, signal.SIGINT)
+
     async def kill(self) -> None:
         """Kill it and everything it started, at once."""
         await self._refresh_family()
@@ -239,14 +245,17 @@ class SocketProcess(ProcessHere):
         try:
             if self._provisioner is not None and not self._exit_code.done():
                 if graceful and self._client is not None:
+                    self._client.messages.discard()
                     self._client.messages.end_requests()
                     await asyncio.wait({self._exit_code}, timeout=GRACE)
                 if not self._exit_code.done():
                     await self._provisioner.kill()
                     await asyncio.wait({self._exit_code}, timeout=KILL_TIMEOUT)
         finally:
-            await self._sweep()
-            await self._let_go()
+            try:
+                await self._sweep()
+            finally:
+                await self._let_go()
 
     async def _let_go(self) -> None:
         if self._outside is not None:

@@ -166,7 +166,26 @@ class Family:
             known.pop(pid, None)
 
     def end(self, mark: str) -> list[str]:
-        """Kill all members and marked processes; returns a sentence for each that survived."""
+        """Kill all members and marked processes; returns a sentence for each that survived.
+
+        Raises:
+            OSError: they can't be looked for; only the root's group was killed.
+        """
+        try:
+            return self._end(mark)
+        finally:
+            self._end_group()
+
+    def _end_group(self) -> None:
+        """Kill the root's group, also if the root ended before; it may be another's by then."""
+        found = parent_and_start(self.root) if self.root else None
+        if not (hasattr(os, "killpg") and self.root):
+            return
+        if found is None or found[1] == self._root_began:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.root, signal.SIGKILL)
+
+    def _end(self, mark: str) -> list[str]:
         denied: dict[int, str] = {}
         for _ in range(ROUNDS):
             self.refresh()
@@ -188,9 +207,6 @@ class Family:
                 except psutil.NoSuchProcess:
                     continue
             time.sleep(BETWEEN)
-        if hasattr(os, "killpg") and self.root:  # the group of a leader that had ended before
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.root, signal.SIGKILL)
         return [
             f"Process {pid} ({name}), which the kernel started, belongs to another user and could"
             f" not be ended. End it with: sudo kill -9 {pid}."

@@ -456,6 +456,51 @@ async def test_other_kernels_are_started_in_the_ordinary_way(
 
 
 @pytest.mark.slow
+async def test_a_fork_that_is_refused_ends_no_kernel(
+    made: list[pool.Template], tmp_path: Path
+) -> None:
+    """As when there are too many processes."""
+    folder = tmp_path / "lib"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import errno, os\nfork = os.fork\ndef few():\n"
+        f"    if os.path.exists({str(tmp_path / 'full')!r}):\n"
+        "        raise BlockingIOError(errno.EAGAIN, 'too many processes')\n"
+        "    return fork()\nos.fork = few"
+    )
+    env = {**kernel_env(), "PYTHONPATH": str(folder)}
+    async with kernel(env=env) as first:
+        (tmp_path / "full").touch()
+        async with kernel(env=env) as second:
+            assert is_forked(first.process) and not is_forked(second.process)
+        (tmp_path / "full").unlink()
+        async with kernel(env=env) as third:
+            assert third.process.parent() == first.process.parent()
+        assert await first.value("1 + 1") == 2
+    assert len(made) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/null and limits as on Linux")
+async def test_a_program_with_many_open_files_has_forked_kernels() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 2_500:
+        pytest.skip("few files may be open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1_100)]
+    try:
+        async with kernel() as running:
+            assert is_forked(running.process)
+    finally:
+        for each in held:
+            os.close(each)
+        TEMPLATES.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.slow
 async def test_a_template_that_does_not_start_is_given_up(
     made: list[pool.Template], tmp_path: Path
 ) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 from rmi_agent.kernels import Session
 
 from tests.conftest import cell, stream, value
+from tests.processes import still_running
 
 pytestmark = pytest.mark.anyio
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
@@ -74,6 +77,30 @@ async def test_an_interrupted_command_ends_its_cell(session: Session) -> None:
 
     assert (run.status, run.state) == ("timeout", "kept")
     assert stream(run) == ""
+
+
+@POSIX
+@pytest.mark.slow
+async def test_a_command_that_ignores_interrupts_is_killed_before_its_cell(
+    session: Session, tmp_path: Path
+) -> None:
+    command = "trap '' INT; echo $$ > {pid}; while :; do sleep 1; done"
+    run = await cell(session, f"pid = {str(tmp_path / 'pid')!r}\n!{command}", 1)
+    assert (run.status, run.state) == ("timeout", "kept")
+    pid = int((tmp_path / "pid").read_text())
+    assert not still_running([psutil.Process(pid)] if psutil.pid_exists(pid) else [], seconds=2)
+
+
+@POSIX
+@pytest.mark.slow
+async def test_a_command_runs_in_a_cell_with_many_open_files(session: Session) -> None:
+    many = (
+        "import os, resource\nmost = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\n"
+        "held = [os.open('/dev/null', os.O_RDONLY) for _ in range(1200)] if most > 3000 else []\n"
+        "!echo there\nfor each in held: os.close(each)"
+    )
+    assert stream(await cell(session, many)) == "there\n"
 
 
 async def test_a_cells_streams_have_what_an_interpreters_have(session: Session) -> None:

@@ -17,8 +17,10 @@ from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import Kernel, Launch, Question, Reply, Script
 from rmi_agent.kernels.fork import TEMPLATES
 from rmi_agent.kernels.inside import FORMED
+from rmi_agent.kernels.kernel import run_end
 from rmi_agent.kernels.process import LocalProcess, SocketProcess
 from rmi_agent.kernels.process.socket_client import Link
+from rmi_agent.kernels.process_tree import Family
 from rmi_agent.kernels.protocol import Outputs
 
 pytestmark = [
@@ -313,6 +315,140 @@ async def test_a_patient_interrupt_lets_the_code_clean_up(kernel: Kernel) -> Non
     reply = await running
     assert (reply.status, reply.actions) == ("interrupted", ("was interrupted", "interrupted"))
     assert texts(outputs.settle().outputs) == "go\nclean\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["another stop", "its time limit"])
+async def test_a_patient_interrupt_becomes_urgent(
+    kernel: Kernel, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_end, "GRACE", 0.3)
+    code = (
+        "import time\nprint('go')\nwhile True:\n"
+        "    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        pass"
+    )
+    outputs = Outputs(new_code_cell())
+    limit = 2.0 if by == "its time limit" else None
+    running = asyncio.create_task(kernel.run_cell(code, outputs, limit))
+    while not outputs.size:
+        await asyncio.sleep(0.01)
+    assert kernel.interrupt("was interrupted", patient=True)
+    assert not kernel.interrupt("was interrupted", patient=True)
+    await asyncio.sleep(0.5)
+    assert not running.done()
+    if limit is None:
+        assert kernel.interrupt("its session is closed")
+    async with asyncio.timeout(10):
+        reply = await running
+    assert (reply.status, reply.state) == ("interrupted", "lost")
+    assert reply.actions[-1].startswith("killed")
+
+
+@pytest.mark.slow
+async def test_a_child_that_goes_on_printing_does_not_hold_up_the_end_of_a_dead_kernel(
+    kernel: Kernel,
+) -> None:
+    code = (
+        "import os, subprocess\n"
+        "subprocess.Popen('while :; do echo x; sleep 0.01; done', shell=True)\nos._exit(3)"
+    )
+    async with asyncio.timeout(10):
+        reply, _ = await run(kernel, code)
+    assert (reply.status, reply.state, reply.exit_code) == ("dead", "lost", 3)
+
+
+@pytest.mark.slow
+async def test_a_thread_gets_its_answer_whoever_receives_it(kernel: Kernel) -> None:
+    """The event loop and the thread wait for the same socket."""
+
+    def answer(question: Question) -> None:
+        asyncio.get_running_loop().call_later(0.02, question.answer, "Ada")
+
+    code = "import asyncio\nprint(await asyncio.to_thread(input, 'name? '))"
+    for _ in range(20):
+        reply, outputs = await run(kernel, code, timeout=10, on_question=answer)
+        assert reply.status == "ok" and texts(outputs).endswith("Ada\n")
+
+
+async def until_printed(kernel: Kernel) -> None:
+    """Wait until something has come while nothing ran."""
+    assert isinstance(kernel.process, SocketProcess)
+    client = kernel.process._client
+    assert client is not None
+    async with asyncio.timeout(10):
+        while not client.messages._queued:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.slow
+async def test_what_comes_while_nothing_runs_is_the_next_cells_though_the_session_was_looked_into(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    await run(kernel, "import threading; threading.Timer(0.1, print, ('late result',)).start()")
+    await until_printed(kernel)
+    assert "Timer" in await kernel.inspect("threading.Timer")
+    await kernel.enter(tmp_path)
+    assert "late result\n" in texts((await run(kernel, "print('next')"))[1])
+    assert "late" not in texts((await run(kernel, "print('next')"))[1])
+
+
+@pytest.mark.slow
+async def test_a_flood_that_nobody_reads_holds_up_no_look_no_fork_and_no_end(
+    launch: Launch, tmp_path: Path
+) -> None:
+    async with Kernel(launch) as kernel:
+        flood = (
+            "import atexit, pathlib, threading\n"
+            f"atexit.register(pathlib.Path({str(tmp_path / 'x')!r}).touch)\n"
+            "def flood():\n    for _ in range(200): print('x' * 100_000)\n"
+            "threading.Timer(0.1, flood).start()"
+        )
+        for _ in range(2):
+            await run(kernel, flood)
+            await until_printed(kernel)
+            await asyncio.sleep(0.5)
+            assert "threading" in await kernel.complete("threadin")
+        async with asyncio.timeout(5):
+            await kernel.exchange.ask_to_fork(0)
+        reply, outputs = await run(kernel, "1")
+        assert reply.status == "ok" and "[Left out: " in texts(outputs)
+        await run(kernel, flood)
+        await until_printed(kernel)
+        await asyncio.sleep(0.5)
+    assert (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+async def test_a_look_that_takes_too_long_interrupts_no_process_of_an_earlier_cell(
+    kernel: Kernel,
+) -> None:
+    code = (
+        "import subprocess, time\nhelper = subprocess.Popen(['sleep', '60'])\n"
+        "class Slow:\n    def __repr__(self):\n        time.sleep(5)\n        return ''\n"
+        "slow = Slow()"
+    )
+    await run(kernel, code)
+    assert await kernel.inspect("slow") is not None
+    _, outputs = await run(kernel, "helper.poll()")
+    assert not [each for each in outputs if each.output_type == "execute_result"]
+    await run(kernel, "helper.kill()")
+
+
+@pytest.mark.slow
+async def test_a_kernel_is_ended_though_its_family_can_not_be_looked_for(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the server has too many open files."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    async with Kernel(launch) as kernel:
+        await run(kernel, "1")
+        monkeypatch.setattr(Family, "refresh", refuse)
+        monkeypatch.setattr(Family, "_end", refuse)
+    assert await kernel.process.until_dead() is not None
+    assert "can't be looked for" in kernel.process.left_running[0]
 
 
 async def test_exit_handlers_run_when_it_is_closed(launch: Launch, tmp_path: Path) -> None:

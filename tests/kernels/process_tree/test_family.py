@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from rmi_agent.kernels import Config, Session, Sessions
+from rmi_agent.kernels.process_tree import Family
 
 from tests.conftest import cell, launch, policy, stream
 from tests.processes import has_ended
@@ -115,3 +118,14 @@ async def test_a_daemon_that_exits_leaves_no_zombie(session: Session) -> None:
     async with asyncio.timeout(10):
         while daemon.is_running():  # a zombie is
             await asyncio.sleep(0.01)
+
+
+def test_the_group_of_another_process_with_the_same_pid_is_left_alone() -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        family = Family(other.pid)
+        family._root_began = 1.0  # the one that had this pid before
+        family._began.clear()
+        assert family.end("no-such-mark") == []
+        assert other.poll() is None
+        Family(other.pid).end("no-such-mark")
+        assert other.wait(10) == -signal.SIGKILL
