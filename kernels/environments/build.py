@@ -1,6 +1,6 @@
 """Builds a folder by running commands, inside the sandbox of those whose folder it is.
 
-Its argument is JSON: `commands` to run one after the other, in which "{new}" stands for the
+Its stdin is JSON: `commands` to run one after the other, in which "{new}" stands for the
 unfinished `folder`, which gets its name once all have succeeded, and "{script}" for a file with the
 text `script`, beside which `lock` is its lock file. Prints what the commands print and exits with
 the code of the one that fails. Uses the standard library only.
@@ -19,7 +19,7 @@ import time
 
 def main() -> int:
     """Build the folder; returns the exit code."""
-    given = json.loads(sys.argv[1])
+    given = json.load(sys.stdin)
     folder = given["folder"]
     if os.path.exists(folder):
         return 0

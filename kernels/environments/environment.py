@@ -105,7 +105,7 @@ def at(prefix: Path, kind: Kind, name: str) -> Environment:
             " or pass environment='default'."
         )
     version = config.get("version_info") or config.get("version") or ""
-    found = re.match(r"(\d+)\.(\d+)(\.\d+)?", version)
+    found = re.match(r"(\d{1,4})\.(\d{1,4})(\.\d{1,4})?", version)
     # A dangling link has a base Python that is gone, or that belongs to another machine.
     if found is None or not python_in(prefix).exists():
         raise EnvironmentFailed(
@@ -132,6 +132,8 @@ def config_of(prefix: Path) -> dict[str, str] | None:
         with open(prefix / CONFIG, "rb", opener=regular_file) as file:
             text = file.read(MOST).decode("utf-8", "replace")
     except OSError:
+        return None
+    if "\0" in text:  # no path has that
         return None
     pairs = (line.partition("=") for line in text.splitlines())
     return {name.strip().lower(): value.strip() for name, equals, value in pairs if equals}

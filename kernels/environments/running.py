@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import EnvironmentFailed
+from ..errors import EnvironmentFailed, reason
 from ..process_tree import MARK, Family, mark_process, marking, new_mark
 
 BUILD, TIDY = (Path(__file__).with_name(name) for name in ("build.py", "tidy_store.py"))
@@ -123,6 +123,7 @@ async def run(
     command: Sequence[str],
     on_line: OnLine = silent,
     variables: Mapping[str, str] | None = None,
+    given: bytes = b"",
 ) -> list[str]:
     """Run a command to its end; returns the last lines that it has printed.
 
@@ -132,13 +133,16 @@ async def run(
         command: the command.
         on_line: called with each line as it comes.
         variables: more of them, for its environment.
+        given: what it can read from its stdin.
 
     Raises:
         EnvironmentFailed: it failed, in its own words; or it takes too long or too much memory.
     """
     try:
         async with asyncio.timeout(LONGEST_RUN):
-            code, lines = await run_to_its_end(place, python, command, on_line, variables or {})
+            code, lines = await run_to_its_end(
+                place, python, command, on_line, variables or {}, given
+            )
     except TimeoutError:
         raise EnvironmentFailed(
             f"uv was stopped, since it had not finished after {LONGEST_RUN / 60:.0f} minutes."
@@ -154,20 +158,27 @@ async def run_to_its_end(
     command: Sequence[str],
     on_line: OnLine,
     variables: Mapping[str, str],
+    given: bytes = b"",
 ) -> tuple[int, list[str]]:
     """Run a command as `run` does, for as long as it takes; it ends if this is cancelled."""
     mark = new_mark(place.mark)
-    process = await asyncio.create_subprocess_exec(
-        *marking(mark),
-        *place.command(python, command),
-        env={**place.variables(variables), MARK: mark},
-        cwd=place.cwd,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *marking(mark),
+            *place.command(python, command),
+            env={**place.variables(variables), MARK: mark},
+            cwd=place.cwd,
+            stdin=asyncio.subprocess.PIPE if given else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise EnvironmentFailed(f"uv can't be started: {reason(error)}.") from error
     mark_process(process.pid, mark)
+    if process.stdin is not None:
+        process.stdin.write(given)  # it is read before anything is printed
+        process.stdin.close()
     job = Job(mark, place.wrap is not None, Family(process.pid))
     assert process.stdout is not None
     lines: list[str] = []
@@ -238,7 +249,7 @@ async def build(
         "script": recipe.script,
         "lock": recipe.lock,
     }
-    await run(place, python, own_program(BUILD, given), on_line)
+    await run_own(place, python, BUILD, given, on_line)
     return folder
 
 
@@ -255,9 +266,19 @@ async def tidy(place: Place, uv: str, in_use: Sequence[Path]) -> None:
         "in_use": list(map(str, in_use)),
         "uv": uv if place.wrap is not None else "",
     }
-    await run(place, sys.executable, own_program(TIDY, given))
+    await run_own(place, sys.executable, TIDY, given)
 
 
-def own_program(path: Path, given: Mapping[str, object]) -> list[str]:
-    """The command that runs a program of this folder with an argument in JSON."""
-    return [sys.executable, "-I", "-S", str(path), json.dumps(given, ensure_ascii=False)]
+async def run_own(
+    place: Place,
+    python: str,
+    path: Path,
+    given: Mapping[str, object],
+    on_line: OnLine = silent,
+) -> None:
+    """Run a program of this folder, as `run` does, with JSON on its stdin.
+
+    An argument may not be as long as a lock file.
+    """
+    command = [sys.executable, "-I", "-S", str(path)]
+    await run(place, python, command, on_line, given=json.dumps(given).encode())

@@ -1,6 +1,6 @@
 """Removes what was made for a user and is not used, inside the sandbox of that user.
 
-Its argument is JSON: the `store` that environments are in, the folders that are `in_use`, and `uv`,
+Its stdin is JSON: the `store` that environments are in, the folders that are `in_use`, and `uv`,
 which clears its cache once that is too large; without it, that cache is left alone. Uses the
 standard library only.
 """
@@ -25,7 +25,7 @@ MOST_CACHE = 5_000_000_000  # bytes of uv's cache that no environment shares
 
 def main() -> None:
     """Remove what is not used."""
-    given = json.loads(sys.argv[1])
+    given = json.load(sys.stdin)
     with contextlib.suppress(OSError):
         os.nice(19)
     for kind, number in KEPT.items():

@@ -153,7 +153,9 @@ def test_an_environment_is_read_and_not_run(venv: Path) -> None:
         (b"version = 2.7.18\n", "Python 2.7.18; kernels need 3.9"),
         (b"version = x.y\n", "no working Python"),
         (b"version_info = 3.99.1\n", "no packages folder for Python 3.99"),
-        (b"\xff\x00" * 100_000, "no working Python"),
+        (b"\xff\x00" * 100_000, "no virtual environment"),
+        (b"home = /a\x00b/bin\nversion = 3.11.2\n", "no virtual environment"),
+        (b"version = " + b"1" * 5_000 + b".2\n", "no working Python"),
     ],
 )
 def test_an_incomplete_environment_is_an_error(venv: Path, config: bytes | None, why: str) -> None:
@@ -307,9 +309,10 @@ async def test_what_could_not_be_built_leaves_nothing(tmp_path: Path) -> None:
         await env.build(place, sys.executable, folder, fails)
     assert list((tmp_path / "store").iterdir()) == []
     copies = ["sh", "-c", "mkdir $0 && cat $1 $1.lock > $0/a", "{new}", "{script}"]
-    works = env.Recipe([copies], script="é", lock="locked\n")
+    lock = "locked\n" * 30_000  # more than one argument may have
+    works = env.Recipe([copies], script="é", lock=lock)
     assert await env.build(place, sys.executable, folder, works) == folder
-    assert (folder / "a").read_text("utf-8") == "élocked\n"
+    assert (folder / "a").read_text("utf-8") == "é" + lock
     assert [each.name for each in (tmp_path / "store").iterdir()] == ["x"]
     assert await env.build(place, sys.executable, folder, fails) == folder  # it is there
 
