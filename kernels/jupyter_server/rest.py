@@ -23,8 +23,11 @@ ANSWER = 10.0  # timeout in seconds for a server's answer
 START = 60.0  # the same for starting a kernel
 END = 15.0  # the same for ending one; servers kill a kernel that does not exit within 5 s
 LOOK = 3.0  # the same for saying what runs there, before another server is tried
-# How often a server is asked what it has. While a kernel is being added, its list of kernels fails.
-READS, READ_INTERVAL = 3, 0.1
+# How often a server is asked what does no harm twice, and the seconds between. While it adds a
+# kernel, its list of kernels fails; a proxy before it may be restarted.
+TRIES, TRY_INTERVAL = 3, 0.2
+LOST = (httpx2.NetworkError, httpx2.RemoteProtocolError)  # of a connection; not a timeout
+PASSING = (500, 502, 503, 504)  # failures that may be over soon
 URL, TOKEN = "RMI_AGENT_JUPYTER_SERVER_URL", "RMI_AGENT_JUPYTER_SERVER_TOKEN"
 
 # Why nothing answers: the error or a cause of it, and what to say.
@@ -129,7 +132,7 @@ class Api:
 
     async def interrupt(self, kernel_id: str) -> None:
         """Interrupt a kernel, like the stop button in the server's UI."""
-        await self._request("POST", f"api/kernels/{kernel_id}/interrupt")
+        await self._request("POST", f"api/kernels/{kernel_id}/interrupt", tries=TRIES)
 
     async def delete(self, kernel_id: str) -> None:
         """End a kernel that this process started, if it still exists."""
@@ -140,15 +143,21 @@ class Api:
             if error.status != 404:
                 raise
 
-    async def _request(self, method: str, path: str, **more: Any) -> httpx2.Response:
-        try:
-            tries = READS if method == "GET" else 1
-            while (answer := await self._client.request(method, path, **more)).status_code == 500:
-                if (tries := tries - 1) == 0:
+    async def _request(
+        self, method: str, path: str, *, tries: int = 0, **more: Any
+    ) -> httpx2.Response:
+        left = tries or (1 if method == "POST" else TRIES)
+        while True:
+            left -= 1
+            try:
+                answer = await self._client.request(method, path, **more)
+            except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+                if not left or not isinstance(error, LOST):
+                    raise failed(self.server.url, error) from error
+            else:
+                if not left or answer.status_code not in PASSING:
                     break
-                await asyncio.sleep(READ_INTERVAL)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise failed(self.server.url, error) from error
+            await asyncio.sleep(TRY_INTERVAL)
         if not answer.is_success:
             status = answer.status_code
             raise ServerError(why_refused(self.server, status, reason_in(answer)), status)

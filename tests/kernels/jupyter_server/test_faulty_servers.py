@@ -59,6 +59,7 @@ PAGE = "HTTP/1.1 200 OK\nContent-Length: 6\n\n<html>"
 FOUND = "HTTP/1.1 302 Found\nLocation: /hub/login\nContent-Length: 0\n\n"
 BUSY = "HTTP/1.1 503 x\nContent-Length: 0\n\n"
 BROKEN = "HTTP/1.1 500 x\nContent-Length: 0\n\n"
+DONE = "HTTP/1.1 204 x\nContent-Length: 0\n\n"
 NONE = "HTTP/1.1 200 OK\nContent-Length: 2\n\n[]"
 
 
@@ -89,10 +90,19 @@ async def test_a_list_that_fails_while_a_kernel_is_added_is_asked_for_again() ->
         await api.close()
 
 
-async def test_a_kernel_whose_start_fails_is_started_once() -> None:
-    async with answering(BROKEN, NONE) as port:
+@pytest.mark.parametrize("passing", [BROKEN, BUSY, ""])
+async def test_what_does_no_harm_twice_is_asked_again(passing: str) -> None:
+    async with answering(passing, DONE, passing, DONE) as port:
         api = Api(JupyterServer(f"http://127.0.0.1:{port}", ""))
-        with pytest.raises(ServerError, match="500"):
+        await api.interrupt("k")
+        await api.delete("k")
+        await api.close()
+
+
+async def test_a_kernel_whose_start_fails_is_started_once() -> None:
+    async with answering(BUSY, NONE) as port:
+        api = Api(JupyterServer(f"http://127.0.0.1:{port}", ""))
+        with pytest.raises(ServerError, match="503"):
             await api.start("python3")
         await api.close()
 
