@@ -63,8 +63,8 @@ class Interrupts:
             stop(kill=True)
 
         def known() -> None:
-            if self.count:
-                stop(kill=self.count > 1)
+            if self.count or self.signal:
+                stop(kill=self.count > 1 or bool(self.signal))
 
         self._attended.on_known = known
         if sys.platform == "win32":

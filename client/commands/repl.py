@@ -7,6 +7,7 @@ and not the client.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -85,7 +86,8 @@ class Repl:
                 except KeyboardInterrupt:  # during the lookup or while showing the result
                     succeeded = False
         if self._session is not None:
-            self._portal.call(self._client.close_session, self._session)
+            with contextlib.suppress(*tool_errors()):  # the server has closed it, as nobody used it
+                self._portal.call(self._client.close_session, self._session)
         if self._last is not None and self._last.notebook and not self._quiet:
             write("stderr", f"Recorded in {self._last.notebook}\n")
         return 0 if typed or succeeded else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -102,7 +103,12 @@ def attach(
             if not print_:
                 write("stderr", "Jupyter's console is not installed: pip install jupyter-console\n")
             return 0 if print_ else 1
-        return await asyncio.to_thread(subprocess.call, command)
+        # Ctrl-C is the console's, which has the handler of a fresh process again.
+        before = signal.signal(signal.SIGINT, lambda *_: None)
+        try:
+            return await asyncio.to_thread(subprocess.call, command)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     call(server, work)
 

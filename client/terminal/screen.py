@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Coroutine
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..results import RunResult
@@ -141,8 +142,21 @@ def show(result: RunResult, shown: dict[str, str], *, notes: bool = True) -> Non
 
 
 def unshown(text: str, shown: str) -> str:
-    """The part of a stream's text that has not been shown yet."""
-    return text[len(shown) :] if text.startswith(shown) else "\n" + text
+    """The part of a stream's text that has not been shown yet.
+
+    A line that was drawn again (a progress bar) was shown as several and is one in the text; so
+    this is what follows the last line that was shown, where that is first found.
+    """
+    if text.startswith(shown):
+        return text[len(shown) :]
+    lines, before = text.split("\n"), shown.split("\n")
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(lines, before, strict=False))
+    last = shown.rstrip("\n").rpartition("\n")[2].rstrip()
+    for number in range(len(list(same)), len(lines)):
+        if last and lines[number].startswith(last):
+            begun = [] if shown.endswith("\n") else [lines[number][len(last) :]]
+            return "\n".join([*begun, *lines[number + 1 :]])
+    return "\n" + text
 
 
 def exit_status(result: RunResult) -> str | None:

@@ -138,18 +138,21 @@ class PageSignIn:
             KeyError,
         ) as error:
             log.warning("Signing in with %s failed: %s", self.title, error)
-            return Arrival(
-                leads_to,
-                wrong=f"{self.title} did not say who you are. Try again; the log says why.",
-            )
-        who = None if claims is None else self._principal(claims)
-        if who is None:
+            return Arrival(leads_to, wrong=self._unsaid)
+        if claims is None:
+            log.warning("Signing in with %s failed: it does not confirm its token", self.title)
+            return Arrival(leads_to, wrong=self._unsaid)
+        if (who := self._principal(claims)) is None:
             return Arrival(
                 leads_to,
                 wrong=f"{self.title} has signed you in, but your account is not on this server's"
                 " list. Ask the server's owner to add it to RMI_AGENT_OAUTH_USERS.",
             )
         return Arrival(leads_to, who)
+
+    @property
+    def _unsaid(self) -> str:
+        return f"{self.title} did not say who you are. Try again; the log says why."
 
     async def _claims(self, code: str, verifier: str) -> Mapping[str, Any] | None:
         """What the provider says of the person who got a code; None if it can't be trusted."""

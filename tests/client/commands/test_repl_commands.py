@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from rmi_agent.client.commands import repl
+from rmi_agent.client.commands.repl import Repl
 from rmi_agent.client.commands.repl_commands import COMMAND, save_notebook
+from rmi_agent.client.errors import tool_errors
+from rmi_agent.client.terminal import Questions
 
 
 @pytest.mark.parametrize(
@@ -57,3 +63,29 @@ def test_a_session_is_saved_without_what_the_prompt_ran(
         with pytest.raises(ValueError, match=why):
             save_notebook(session(), name, (), replace=True)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.ipynb"]
+
+
+def test_a_session_that_has_ended_meanwhile_is_no_failure_of_the_prompt(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As when nobody has typed anything for half an hour."""
+
+    class Gone:
+        """A client, and a portal to it, whose session has ended."""
+
+        def close_session(self, session_id: str) -> None:
+            raise tool_errors()[-1](f"Session {session_id} has ended: nobody used it for 1800 s.")
+
+        def call(self, work: Callable[..., Any], *arguments: Any) -> Any:
+            return work(*arguments)
+
+    def greet(prompt: Repl) -> bool:
+        prompt._session = "s"
+        return True
+
+    monkeypatch.setattr(Repl, "_greet", greet)
+    monkeypatch.setattr(repl, "can_edit", lambda: False)
+    monkeypatch.setattr(repl, "read_cell", lambda: None)
+    gone: Any = Gone()
+    assert Repl(gone, gone, None, Questions()).run() == 0
+    assert capfd.readouterr().err == ""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 from rmi_agent.client.terminal import terminal, write_message, write_text
+from rmi_agent.client.terminal.screen import unshown
 
 WRITES = "from rmi_agent.client.terminal import write\nwhile True: write('stdout', 'x' * 1000)"
 
@@ -57,3 +58,19 @@ def test_text_is_broken_between_words_if_it_wraps(
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     broken = ["[Stopped by its user;", "variables kept.]"]
     assert lines == (broken if wraps else [" ".join(broken)])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "left"),
+    [
+        ("one\ntwo\n", "one\n", "two\n"),
+        ("done      \nmore\n", "working...\ndone", "      \nmore\n"),
+        ("a\ndone  \nb\nc", "a\nworking\ndone  \nb\n", "c"),
+        ("x\nx\nx\n", "y\nx\n", "x\nx\n"),  # rather twice than not at all
+        ("new\n", "old\n", "\nnew\n"),
+        ("new\n", "\n\n", "\nnew\n"),
+        ("", "old", "\n"),
+    ],
+)
+def test_output_that_was_shown_is_not_shown_again(text: str, shown: str, left: str) -> None:
+    assert unshown(text, shown) == left

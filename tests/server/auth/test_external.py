@@ -294,6 +294,18 @@ async def test_who_is_not_listed_sees_no_pages(
     assert (await signing.http.get("/")).status_code == 401
 
 
+async def test_an_issuer_that_confirms_nothing_is_not_the_list(
+    signing: Signing, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def confirm_nothing(*_: Any) -> None:
+        return None
+
+    issuer.user = EVE
+    monkeypatch.setattr(page_sign_in.PageSignIn, "_claims", confirm_nothing)
+    arrived = await to_the_pages(signing.http)
+    assert arrived.status_code == 403 and "did not say who you are" in arrived.text
+
+
 async def test_a_way_back_belongs_to_the_browser_that_left(
     signing: Signing, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
