@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import hypothesis
 import psutil
 import pytest
 from rmi_agent.kernels import Config, Launch, Policy, Run, Session, Sessions, Tier
@@ -19,6 +20,15 @@ from rmi_agent.server.settings import VARIABLES
 
 # The suites of servers, clients, sessions and programs pass in each: RMI_AGENT_SANDBOX=bwrap pytest …
 SANDBOX = os.environ.get("RMI_AGENT_SANDBOX") or os.environ.get("SANDBOX", "off")
+
+# How long an example takes says nothing about what is tested.
+hypothesis.settings.register_profile(
+    "busy machine",
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("busy machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rmi_agent.server.plaintext import Plain, plain
 
-OFTEN = settings(max_examples=500, deadline=None, database=None)
+OFTEN = settings(max_examples=500)
 ESCAPES = [
     "\x1b[31m", "\x1b[?25l", "\x1b[1;2 q", "\x1b(B", "\x1b7", "\x1b=", "\x1bc", "\x1b#8", "\x1b%G",
     "\x1b]0;title\x07", "\x1b]52;c;aGk=\x1b\\", "\x1b]8;;http://x\x1b\\", "\x1bPq#0\x1b\\",

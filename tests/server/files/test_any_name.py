@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX names and links"),
 ]
 CANARY = b"canary"  # what files outside hold
-OFTEN = settings(max_examples=1000, deadline=None, database=None)
+OFTEN = settings(max_examples=1000)
 
 # Pieces that lead somewhere, pieces that don't, and any text.
 REAL = st.sampled_from(["..", "..", ".", "sub", "link", "projects", "outside", "folder.py"])

@@ -109,7 +109,7 @@ def test_only_encodings_of_files_are_taken(name: str, codec: str | None) -> None
     assert text_codec(name) == codec
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=300), st.integers(-400, 400), st.integers(1, 400))
 def test_any_bytes_can_be_paged(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, offset: int, limit: int

@@ -203,7 +203,7 @@ def in_style(config: dict[str, Any], indent: int | str) -> str:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(CONFIGS, INDENTS, st.randoms())
 def test_comments_and_trailing_commas_are_read_over(
     config: dict[str, Any], indent: int | str, random: Random

@@ -20,7 +20,7 @@ from rmi_agent.server.views import Worker
 
 pytestmark = pytest.mark.anyio
 WORKER = Worker()  # starts nothing before it is asked
-OFTEN = settings(max_examples=300, deadline=None, database=None)
+OFTEN = settings(max_examples=300)
 
 
 def outputs() -> Outputs:

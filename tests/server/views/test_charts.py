@@ -159,7 +159,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None, database=None)
+@settings(max_examples=500)
 @given(st.sampled_from(["plotly", "vega", "vegalite", "bokeh"]), JSON)
 def test_no_data_is_too_strange(kind: str, chart: Any) -> None:
     assert len(summary(kind, chart)) < 10_000
