@@ -138,10 +138,10 @@ class PageSignIn:
             KeyError,
         ) as error:
             log.warning("Signing in with %s failed: %s", self.title, error)
-            return Arrival(leads_to, wrong=self._unsaid)
-        if claims is None:
-            log.warning("Signing in with %s failed: it does not confirm its token", self.title)
-            return Arrival(leads_to, wrong=self._unsaid)
+            return Arrival(
+                leads_to,
+                wrong=f"{self.title} did not say who you are. Try again; the log says why.",
+            )
         if (who := self._principal(claims)) is None:
             return Arrival(
                 leads_to,
@@ -150,12 +150,12 @@ class PageSignIn:
             )
         return Arrival(leads_to, who)
 
-    @property
-    def _unsaid(self) -> str:
-        return f"{self.title} did not say who you are. Try again; the log says why."
+    async def _claims(self, code: str, verifier: str) -> Mapping[str, Any]:
+        """What the provider says of the person who got a code.
 
-    async def _claims(self, code: str, verifier: str) -> Mapping[str, Any] | None:
-        """What the provider says of the person who got a code; None if it can't be trusted."""
+        Raises:
+            TokenVerificationError: it does not confirm its own token.
+        """
         client = AsyncOAuth2Client(
             self._upstream.client_id, self._upstream.secret.get_secret_value(), timeout=TIMEOUT
         )
@@ -169,7 +169,9 @@ class PageSignIn:
         finally:
             await client.aclose()
         found = await self._upstream.verifier.verify_token(str(tokens[self._upstream.identifies]))
-        return None if found is None else found.claims
+        if found is None:
+            raise TokenVerificationError("it does not confirm its token")
+        return found.claims
 
     def _verifier(self, state: str) -> str:
         """PKCE's secret for a sign-in."""

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 import fastmcp
 import httpx2
 import pytest
+from fastmcp.server.auth.providers.jwt import JWTVerifier
 from rmi_agent.server import load
 from rmi_agent.server.auth import Tokens, build_provider, macs, page_sign_in, throttle
 from rmi_agent.server.auth.external import GitHub, Google
@@ -301,7 +302,7 @@ async def test_an_issuer_that_confirms_nothing_is_not_the_list(
         return None
 
     issuer.user = EVE
-    monkeypatch.setattr(page_sign_in.PageSignIn, "_claims", confirm_nothing)
+    monkeypatch.setattr(JWTVerifier, "verify_token", confirm_nothing)
     arrived = await to_the_pages(signing.http)
     assert arrived.status_code == 403 and "did not say who you are" in arrived.text
 
